@@ -7,9 +7,10 @@ import json
 import math
 import re
 from bisect import bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from minialbert_runtime.words import Span
@@ -34,6 +35,17 @@ _END = ("end", "end_offset", "end_char")
 _TYPE = ("label", "type", "entity", "labels", "entity_type", "entity_group", "tag")
 
 
+# In what other tools count offsets, as the size of each character of a text.
+_UNITS: dict[str, Callable[[str], Iterable[int]]] = {
+    "UTF-16 units": lambda text: (1 + (one > "\uffff") for one in text),
+    "CR LF as one character": lambda text: (
+        one + two != "\r\n" for one, two in zip(text, text[1:] + " ", strict=True)
+    ),
+    "bytes of UTF-8": lambda text: (len(one.encode("utf-8", "replace")) for one in text),
+}
+_Parts = tuple[tuple[int, int], ...]
+
+
 @dataclass
 class Quotes:
     """What spans quote of their texts, compared with what stands at their offsets."""
@@ -42,15 +54,39 @@ class Quotes:
     others: int = 0  # whose letters are other ones, too
     # What to tell, of each that differs by more than whitespace.
     elsewhere: list[str] = field(default_factory=list)
+    # The places of those whose offsets are in other units, by these.
+    in_units: dict[str, list[str]] = field(default_factory=dict)
+    _borders: tuple[str, dict[str, dict[int, int]]] = (
+        "",
+        {},
+    )  # of the last text: places by offsets in each unit
 
-    def compare(self, place: str, what: str, quote: object, there: str) -> None:
-        """Compares a quote, if it is a text, with what stands there; `what` names the span."""
+    def compare(self, place: str, what: str, quote: object, text: str, parts: _Parts) -> _Parts:
+        """Returns the parts of a span, given in whatever unit its quote stands at their offsets exactly.
+
+        The quote, if it is a text, is compared with what stands there; `what` names the span.
+        """
         if not isinstance(quote, str):
-            return
+            return parts
         self.compared += 1
-        if quote.split() != there.split():
-            self.elsewhere.append(f"{place}: {what} quotes {quoted(quote)}, where {quoted(there)} stands")
-            self.others += _letters(quote) != _letters(there)
+        there = _between(text, parts)
+        if quote.split() == there.split():
+            return parts
+        if quote.strip() and (not text.isascii() or "\r\n" in text):
+            for unit, borders in self._borders_of(text).items():
+                found = tuple((borders.get(start, 0), borders.get(end, 0)) for start, end in parts)
+                if _between(text, found).split() == quote.split():
+                    self.in_units.setdefault(unit, []).append(place)
+                    return found
+        self.elsewhere.append(f"{place}: {what} quotes {quoted(quote)}, where {quoted(there)} stands")
+        self.others += _letters(quote) != _letters(there)
+        return parts
+
+    def _borders_of(self, text: str) -> dict[str, dict[int, int]]:
+        if self._borders[0] != text:
+            sizes = {unit: accumulate(size(text), initial=0) for unit, size in _UNITS.items()}
+            self._borders = text, {unit: {at: n for n, at in enumerate(ends)} for unit, ends in sizes.items()}
+        return self._borders[1]
 
     def notes(self) -> list[str]:
         """Returns a line where some differ; UserError where most of three or more do: their offsets count otherwise."""
@@ -58,7 +94,15 @@ class Quotes:
         if self.others > 2 and 2 * self.others > self.compared:
             many = f"so do {self.others:,} of {self.compared:,}: {rule}, CR LF as two, and neither bytes, UTF-16 units"
             raise UserError(f"{self.elsewhere[0]}; {many} nor a mark of byte order")
-        return [f"{first}: {rule} ({len(self.elsewhere):,} such entities)" for first in self.elsewhere[:1]]
+        notes = [f"{first}: {rule} ({len(self.elsewhere):,} such entities)" for first in self.elsewhere[:1]]
+        for unit, places in self.in_units.items():
+            told = f"offsets are read as {unit}, since what they quote stands there"
+            notes.append(f"{places[0]}: {told} ({len(places):,} such entities)")
+        return notes
+
+
+def _between(text: str, parts: _Parts) -> str:
+    return " ".join(text[max(start, 0) : max(end, 0)] for start, end in parts)
 
 
 def _letters(text: str) -> str:
@@ -306,11 +350,13 @@ def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) ->
     if not isinstance(cell, list):
         raise table.error(row, f"expected a list of spans, found {quoted(cell)}")
     spans = [_span(table, row, item) for item in cell]
+    found = []
     for span, item in zip(spans, cell, strict=True):
-        quote = item.get("text") if isinstance(item, Mapping) else None
-        there = text[max(span.start, 0) : max(span.end, 0)]
-        quotes.compare(table.place(row), f"the span {span.start}-{span.end}", quote, there)
-    return spans
+        quote, parts = item.get("text") if isinstance(item, Mapping) else None, ((span.start, span.end),)
+        what = f"the span {span.start}-{span.end}"
+        ((start, end),) = quotes.compare(table.place(row), what, quote, text, parts)
+        found.append(Span(start, end, span.label))
+    return found
 
 
 def _span(table: Table, row: int, item: object) -> Span:

@@ -13,7 +13,7 @@ from minialbert.data import formats
 from minialbert.data.cells import Overlaps, Quotes
 from minialbert.data.columns import COMMON_NAMES, ROLES, Columns, find, find_spans, is_in_words
 from minialbert.data.formats import conll, rows
-from minialbert.data.formats.documents import DOCUMENT, Document, Reading, check
+from minialbert.data.formats.documents import DOCUMENT, Document, Reading, checked
 from minialbert.data.labelled import Labelled
 from minialbert.data.ner import TagReader
 from minialbert.data.rows import LabelledData
@@ -168,9 +168,8 @@ def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> 
     named["label"] = None if label == named["spans"] else label
     quotes = Quotes()
     documents = [rows.document_of(table, row, cells, named, quotes) for row, cells in table.rows]
-    check(documents, Reading())
     notes += quotes.notes()
-    return documents
+    return checked(documents, Reading())
 
 
 def _parted(

@@ -255,16 +255,28 @@ def test_spans_that_overlap(tmp_path):
     assert load_table(path, "token", overlaps="longest").splits["train"][0].tags == ("B-X", "B-Y")
 
 
-@pytest.mark.parametrize(("start", "end"), [(13, 20), (9, 16), (8, 14)], ids=["UTF-8", "UTF-16", "inclusive"])
-def test_spans_that_quote_another_text_are_told(tmp_path, start, end):
+@pytest.mark.parametrize(
+    ("start", "end", "unit"),
+    [(13, 20, "bytes of UTF-8"), (9, 16, "UTF-16 units"), (7, 14, "CR LF as one character"), (8, 14, None)],
+)
+def test_spans_stand_where_their_quotes_do_or_are_told(tmp_path, start, end, unit):
     path = tmp_path / "train.jsonl"
     good = {"start": 8, "end": 15, "label": "X", "text": " insulin\n"}
     rows = [[good, {**good, "start": 0, "end": 7, "text": None}], [{**good, "start": start, "end": end}]]
     text = "caf\u00e9 \U0001f600\u00e9 insulin was given"
+    text = text.replace("f\u00e9 ", "\r\nf") if unit and "CR" in unit else text
     path.write_text("".join(json.dumps({"text": text, "spans": spans}) + "\n" for spans in rows))
-    (note,) = load_table(path, "token").notes
-    assert note.startswith(f"{path}:2: the span {start}-{end} quotes ' insulin\\n', where ")
-    assert note.endswith("offsets count characters from 0, the end exclusive (1 such entities)")
+    task = load_table(path, "token")
+    (note,) = task.notes
+    (row,) = task.splits["train"][1:]
+    if unit is not None:
+        assert note == (
+            f"{path}:2: offsets are read as {unit}, since what they quote stands there (1 such entities)"
+        )
+        assert row.words[row.tags.index("B-X")] == "insulin" and "I-X" not in row.tags
+    else:
+        assert note.startswith(f"{path}:2: the span {start}-{end} quotes ' insulin\\n', where ")
+        assert note.endswith("offsets count characters from 0, the end exclusive (1 such entities)")
 
 
 @pytest.mark.parametrize("mark", ["::", " and ", "\uff0c"])

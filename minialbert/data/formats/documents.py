@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -89,14 +89,16 @@ def reading_as(what: str, place: str) -> AbstractContextManager[None]:
     return failing_as(f"{place}: not {what}", kinds, named=True)
 
 
-def check(documents: Iterable[Document], reading: Reading) -> None:
-    """Refuses entities that are empty or outside their text; notes those that quote what does not stand there."""
-    quotes = Quotes()
+def checked(documents: Iterable[Document], reading: Reading) -> list[Document]:
+    """Returns documents whose entities stand where their quotes do; refuses those empty or outside their text."""
+    quotes, found = Quotes(), []
     for document in documents:
-        size = len(document.text)
-        for entity in document.entities or ():
-            where = ";".join(f"{start}-{end}" for start, end in entity.parts)
-            place = entity.place or document.place
+        size, entities = len(document.text), []
+        for given in document.entities or ():
+            where = ";".join(f"{start}-{end}" for start, end in given.parts)
+            place = given.place or document.place
+            parts = quotes.compare(place, f"the entity {where}", given.quote, document.text, given.parts)
+            entity = given if parts == given.parts else replace(given, parts=parts)
             if not entity.label.strip():
                 raise UserError(f"{place}: the entity {where} has no type")
             if not entity.parts or not all(0 <= start < end <= size for start, end in entity.parts):
@@ -105,13 +107,15 @@ def check(documents: Iterable[Document], reading: Reading) -> None:
             there = " ".join(document.text[start:end] for start, end in entity.parts)
             if not there.strip():
                 raise UserError(f"{place}: the entity {where} ({shown(entity.label)}) holds only whitespace")
-            quotes.compare(place, f"the entity {where}", entity.quote, there)
+            entities.append(entity)
+        found.append(document if document.entities is None else replace(document, entities=tuple(entities)))
     reading.notes += quotes.notes()
+    return found
 
 
 def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Table:
     """Returns documents as rows with the columns text, spans, label, id and annotator, and what else is known."""
-    check(documents, reading)
+    documents = checked(documents, reading)
     if not documents:
         lost = "".join(f"; {note}" for note in _left_out(reading.left_out))
         raise UserError(f"{name}: 0 documents; expected at least one{lost}")

@@ -108,7 +108,9 @@ def _results(
             if not names:
                 reading.left_out["regions without a label"] += 1
             parts = ((value["start"], value["end"]),)
-            said = (one.get("id"), one.get("score"), one.get("meta") or {}, value.get("text"), place)
+            quote = value.get("text")
+            quote = quote.replace("\\n", "\n") if isinstance(quote, str) else None  # as it writes line ends
+            said = (one.get("id"), one.get("score"), one.get("meta") or {}, quote, place)
             entities += (Entity(name, parts, *said) for name in names)
         elif kind in _CLASSES and "start" not in value:
             choices.setdefault(str(one.get("from_name")), []).extend(_names(value["choices"]))
