@@ -110,8 +110,12 @@ def _letters(text: str) -> str:
 
 
 def missing(cell: object) -> bool:
-    """Returns whether a cell holds nothing."""
-    return cell is None or (isinstance(cell, str) and not cell.strip())
+    """Returns whether a cell holds nothing, as pandas writes it too."""
+    return (
+        cell is None
+        or (isinstance(cell, str) and not cell.strip())
+        or (isinstance(cell, float) and cell != cell)
+    )
 
 
 def text_of(table: Table, row: int, cells: Mapping[str, Any], column: str) -> str:
@@ -150,7 +154,8 @@ def score_of(table: Table, row: int, cell: object) -> float:
     if abs(score) <= _LARGEST_SCORE:
         return score
     what = "a number up to 3.4e38 (of 32 bits)" if math.isfinite(score) else "a finite number"
-    raise table.error(row, f"expected {what} as score, found {quoted(cell)}")
+    advice = "; write a point for the decimal comma" if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", str(cell)) else ""
+    raise table.error(row, f"expected {what} as score, found {quoted(cell)}{advice}")
 
 
 def list_in(cell: object) -> list[Any] | None:

@@ -83,7 +83,10 @@ def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _plain(cell: Any) -> Any:
-    """Returns a row or a cell without arrays, tensors and numbers of a library's own, wherever in it."""
+    """Returns a row or a cell without arrays, tensors and numbers of a library's own, wherever in it.
+
+    What pandas has for a missing cell is None.
+    """
     if isinstance(cell, str):
         return str.__str__(cell)  # of a member of an enumeration its text, not its name
     if isinstance(cell, Mapping):
@@ -92,7 +95,12 @@ def _plain(cell: Any) -> Any:
         return _plain(sorted(cell, key=str))  # in an order that is that of the next process too
     if isinstance(cell, list | tuple):
         return [_plain(one) for one in cell]
-    return cell.tolist() if hasattr(cell, "tolist") else cell
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    return (
+        None
+        if type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and cell != cell)
+        else cell
+    )
 
 
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:

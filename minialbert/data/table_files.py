@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.data.hub import SPLIT_NAMES, assign_splits, class_names, named_classes
+from minialbert.data.text_streams import check_text
 from minialbert.errors import UserError, failing_as, listed, one_line, quoted
 from minialbert.runs.files import check_fetched
 
@@ -91,7 +92,7 @@ def find_tables(
     if not data.is_dir():
         raise UserError(f"no such file or directory: {data}")
     extensions = (*EXTENSIONS, *also)
-    entries = sorted(data.iterdir())
+    entries = sorted(path for path in data.iterdir() if not path.name.startswith("."))
     stems = {path.name: path.name.partition(".")[0] for path in entries if not path.is_dir()}
     groups: dict[str, list[str]] = {}  # the files of a table, of which there are several only of shards
     for name in stems:
@@ -127,7 +128,7 @@ def is_split_table(path: Path) -> bool:
 
 def unsplit_tables(folder: Path) -> list[Path]:
     """Returns the tables of a folder in which none is named as a split; of any other folder, and of files, none."""
-    tables = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+    tables = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in EXTENSIONS)
     of_library = any(path.name in ("dataset_info.json", "dataset_dict.json") for path in tables)
     stems = {path.name: path.name.partition(".")[0].partition("-")[0] for path in tables}
     return [] if of_library or assign_splits(stems, str(folder)) or _named_alike(stems) else tables
@@ -417,6 +418,7 @@ def read_text(path: Path, *, in_lines: bool = False) -> str:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    check_text(path, raw)
     message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
     offset = raw.find(0)
     if offset < 0 or in_lines:

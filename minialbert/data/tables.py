@@ -372,13 +372,15 @@ def _label_names(kind: TaskType, rows: _Rows) -> tuple[str, ...]:
 
 
 def _notes_on_names(table: Table, used: Used, names: Sequence[str]) -> Iterator[str]:
-    """Yields notes on names that may be one, and on classes that a data set names and no row has."""
+    """Yields notes on names that may be one or none, and on classes that a data set names and no row has."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(plain(name).strip().removesuffix(".0"), []).append(name)
     for several in (several for several in alike.values() if len(several) > 1):
         yield f"the labels {listed(map(quoted, several))} are apart: if they are one, spell them alike in the data"
     columns = used.get("label", used.get("tags", ()))
+    if lost := [name for name in names if name.lower() in ("nan", "<na>", "null")]:
+        yield f"{table.name}: {listed(map(quoted, lost))} is a label: if rows have none there, remove or label them"
     declared = (name for column in columns for name in table.classes.get(column, ()))
     if lost := [name for name in declared if name not in names]:
         yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are not labels; task.labels keeps them"

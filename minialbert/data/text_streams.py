@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +15,20 @@ from typing import IO, Any, cast
 from minialbert.errors import UserError, failing_as, needs_extra
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
+# How files that are no text begin, so much of it that no text does ("PAR1" is also a protein).
 _MAGIC = {
-    b"\x1f\x8b": "gzip (give the file the suffix .gz)",
-    b"\x28\xb5\x2f\xfd": "zstandard (give the file the suffix .zst)",
-    b"PAR1": "Parquet (give the file the suffix .parquet)",
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"\x7fELF": "ELF",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\xff\xfe": "UTF-16 text (convert it to UTF-8)",
-    b"\xfe\xff": "UTF-16 text (convert it to UTF-8)",
+    rb"\x1f\x8b": "gzip",
+    rb"\x28\xb5\x2f\xfd": "zstandard",
+    rb"PAR1\x15": "Parquet (give the file the suffix .parquet)",
+    rb"%PDF-": "PDF",
+    rb"PK\x03\x04": "zip (unpack it; save a spreadsheet as csv)",
+    rb"\xd0\xcf\x11\xe0": "a file of Office (save a spreadsheet as csv)",
+    rb"\x89PNG": "PNG",
+    rb"\xff\xd8\xff": "JPEG",
+    rb"\x7fELF": "ELF",
+    rb"BZh[1-9]1AY&SY": "bzip2",
+    rb"\xfd7zXZ": "xz",
+    rb"\xff\xfe|\xfe\xff": "UTF-16 text (convert it to UTF-8)",
 }
 _FIRST_BLOCK = 8192
 _BOM = b"\xef\xbb\xbf"
@@ -53,6 +55,17 @@ class ReadStats:
     skipped: int = 0  # empty or whitespace-only documents (for `line`: lines) left out so far
 
 
+def check_text(path: Path, block: bytes, *, unpacks: bool = False) -> None:
+    """Refuses a file whose first bytes are those of another kind than text, and names the kind.
+
+    A reader that `unpacks` does so by the suffix.
+    """
+    if found := next((kind for mark, kind in _MAGIC.items() if re.match(mark, block)), None):
+        packed = {kind: suffix for suffix, kind in COMPRESSIONS.items()}.get(found)
+        advice = f"give the file the suffix {packed}" if unpacks else "unpack it"
+        raise UserError(f"{path}: expected UTF-8 text, found {found}" + (f" ({advice})" if packed else ""))
+
+
 @contextmanager
 def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
     """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
@@ -69,8 +82,7 @@ def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
         else:
             stream = counted
         block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
-        if magic := next(filter(block.startswith, _MAGIC), None):
-            raise UserError(f"{path}: expected UTF-8 text, found {_MAGIC[magic]}")
+        check_text(path, block, unpacks=True)
         if b"\0" in block:
             found = f"a binary file (NUL byte at offset {block.index(0)})"
             raise UserError(f"{path}: {found}, expected UTF-8 text")

@@ -158,13 +158,19 @@ def test_not_utf8_names_line_and_offset(tmp_path, separator):
     assert "a.txt:4: not UTF-8 (byte 0xe9 at offset 15" in message
 
 
+def test_a_text_may_begin_as_other_files_do(tmp_path):
+    for text in ("PAR1 is a receptor.", "BZh is a word.", "%PDF as a word"):
+        assert [one.text for one in read(write(tmp_path / "a.txt", text))] == [text]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"some text\0more", "NUL byte at offset 9"),
         (b"%PDF-1.7 ...", "found PDF"),
         (gzip.compress(b"text", mtime=0), "suffix .gz"),
-        ("wide".encode("utf-16"), "UTF-16"),
+        ("wide".encode("utf-16"), "found UTF-16 text (convert it to UTF-8)"),
+        (b"PAR1\x15\x04", "found Parquet (give the file the suffix .parquet)"),
     ],
 )
 def test_binary_files_are_refused(tmp_path, content, expected):

@@ -328,7 +328,7 @@ def test_not_utf8(tmp_path):
     write(tmp_path, train=RTE.encode() + "2\tcafé\tb\tentailment\n".encode("latin-1"), dev=RTE)
     assert "train.tsv:4: not UTF-8" in message(load_glue, "rte", tmp_path)
     write(tmp_path, train=RTE.encode("utf-16"))
-    assert "train.tsv:1: not UTF-8" in message(load_glue, "rte", tmp_path)
+    assert "train.tsv: expected UTF-8 text, found UTF-16 text" in message(load_glue, "rte", tmp_path)
 
 
 def test_missing_columns_are_listed(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import gzip
 import io
 import json
 import tempfile
@@ -11,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -19,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minialbert.data.examples import TextExample, TokenExample, first_rows
-from minialbert.data.table_files import find_tables, read_table
+from minialbert.data.table_files import find_tables, read_table, unsplit_tables
 from minialbert.data.tables import load_table
 from minialbert.errors import UserError
 
@@ -152,7 +155,7 @@ def test_long_fields_are_read_and_the_limit_of_the_process_is_kept(tmp_path):
         ("t.csv", 'text,label\na,x\n"b\nc,y\n', 3, "a quote that opens in this row is never closed"),
         ("t.csv", 'text,label\n"a\n1" b,x\n', 2, "not readable as csv"),
         ("t.csv", b"text,label\r\na,x\r\nb\0,y\r\n", 3, "a NUL byte; expected UTF-8 text"),
-        ("t.csv", "text,label\na,x\n".encode("utf-16"), 1, "a NUL byte"),
+        ("t.csv", "text,label\na,x\n".encode("utf-16-le"), 1, "a NUL byte"),
         ("t.csv", b"\xef\xbb\xbftext,label\na,x\nb,\xe9\n", 3, "not UTF-8 (byte 0xe9)"),
         ("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', 2, "not UTF-8 (byte 0xff)"),
         ("t.csv", "\ntext,label,text\na,x,b\n", 2, "the header names 'text' more than once"),
@@ -188,6 +191,11 @@ def test_errors_name_file_and_row(tmp_path, name, content, row, message):
         ("t.json", "[]", "0 rows; expected at least one"),
         ("t.json", '[{"text": "a"}', "not JSON (Expecting ',' delimiter"),
         ("t.parquet", b"PAR1 and then nothing PAR1", "not readable as Parquet after row 0"),
+        ("t.csv", "text,label\na,x\n".encode("utf-16"), "found UTF-16 text (convert it to UTF-8)"),
+        ("t.csv", gzip.compress(b"text,label\na,x\n"), "found gzip (unpack it)"),
+        ("t.csv", b"PK\x03\x04 as .xlsx", "found zip (unpack it; save a spreadsheet as csv)"),
+        ("t.csv", b"\xd0\xcf\x11\xe0 as .xls", "found a file of Office (save a spreadsheet as csv)"),
+        ("t.jsonl", b"PAR1\x15\x04\x15", "found Parquet (give the file the suffix .parquet)"),
         ("t.csv", "Body,Label\na,x\n", "no text column; expected one of text, sentence,"),
         ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label': set task.text to its name"),
         (
@@ -442,7 +450,8 @@ def test_scores(tmp_path):
 @pytest.mark.parametrize("cell", ["nan", "-inf", "1_0", "high", "3,5"])
 def test_scores_that_are_no_number(tmp_path, cell):
     path = write(tmp_path / "t.tsv", f"text\tscore\na\t1\nb\t{cell}\n")
-    assert error(path, "regression") == f"{path}:3: expected a finite number as score, found {cell!r}"
+    advice = "; write a point for the decimal comma" if "," in cell else ""
+    assert error(path, "regression") == f"{path}:3: expected a finite number as score, found {cell!r}{advice}"
     write(path, "text\tscore\na\t-1e39\n")
     assert error(path, "regression").startswith(f"{path}:2: expected a number up to 3.4e38 (of 32 bits)")
 
@@ -450,7 +459,35 @@ def test_scores_that_are_no_number(tmp_path, cell):
 @pytest.mark.parametrize("cell", ["true", "NaN", "1" + "0" * 400, "[1]"])
 def test_json_scores_that_are_no_number(tmp_path, cell):
     path = write(tmp_path / "t.jsonl", f'{{"text": "a", "label": {cell}}}\n')
-    assert error(path, "regression").startswith(f"{path}:1: expected a finite number as score, found ")
+    wanted = "no label" if cell == "NaN" else "expected a finite number as score, found "
+    assert error(path, "regression").startswith(f"{path}:1: {wanted}")
+
+
+def test_what_pandas_has_for_a_missing_cell_is_none():
+    for nothing in (float("nan"), np.float64("nan"), pd.NA, pd.NaT):
+        rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+        with pytest.raises(UserError, match="row 1: no label; every row of train needs one"):
+            load_table([{"text": "a", "label": nothing}, *rows], "single-label")
+        unlabelled = {"train": rows, "test": [{"text": "c", "label": nothing}]}
+        assert load_table(unlabelled, "single-label").splits["test"][0].label is None
+        spans = [{"text": "a b", "spans": [[0, 1, "X"]]}]
+        given = {"train": spans, "test": [{"text": "c", "spans": nothing}]}
+        assert load_table(given, "token").splits["test"][0].tags is None
+
+
+def test_hidden_files_are_no_tables(tmp_path):
+    for name in ("a.csv", "train.csv"):
+        write(tmp_path / name[0] / name, "text,label\na,x\nb,y\n")
+        for hidden in (f"._{name}", f".{name}"):  # of a Mac, and of an editor
+            write(tmp_path / name[0] / hidden, b"\0\5")
+    assert find_tables(tmp_path / "t") == ({"train": [tmp_path / "t" / "train.csv"]}, [])
+    assert unsplit_tables(tmp_path / "a") == [tmp_path / "a" / "a.csv"]
+
+
+def test_a_label_that_may_be_none_is_noted(tmp_path):
+    path = write(tmp_path / "t.csv", "text,label\na,nan\nb,x\nc,x\nd,none\n")
+    (note,) = load_table(path, "single-label").notes
+    assert note == f"{path}: 'nan' is a label: if rows have none there, remove or label them"
 
 
 def test_max_train_rows(tmp_path):
