@@ -69,13 +69,13 @@ class Quotes:
         if not isinstance(quote, str):
             return parts
         self.compared += 1
-        there = _between(text, parts)
+        there = between(text, parts)
         if quote.split() == there.split():
             return parts
         if quote.strip() and (not text.isascii() or "\r\n" in text):
             for unit, borders in self._borders_of(text).items():
                 found = tuple((borders.get(start, 0), borders.get(end, 0)) for start, end in parts)
-                if _between(text, found).split() == quote.split():
+                if between(text, found).split() == quote.split():
                     self.in_units.setdefault(unit, []).append(place)
                     return found
         self.elsewhere.append(f"{place}: {what} quotes {quoted(quote)}, where {quoted(there)} stands")
@@ -101,7 +101,8 @@ class Quotes:
         return notes
 
 
-def _between(text: str, parts: _Parts) -> str:
+def between(text: str, parts: Sequence[tuple[int, int]]) -> str:
+    """Returns the parts of a text with a space between them."""
     return " ".join(text[max(start, 0) : max(end, 0)] for start, end in parts)
 
 

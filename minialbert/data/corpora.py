@@ -371,6 +371,9 @@ def _read_text(
                     first_row, offset, length = row, position, 0
                 lines.append(line)
                 length += len(line)
+                if row == 1 and line.rstrip(b"\r").count(b"\r") > 1 and not line.endswith(b"\n"):
+                    told = "its lines end with CR alone, as on old Macs; expected LF or CR LF"
+                    raise source.error(1, told)
                 if len(line.rstrip(b"\r\n")) + length - len(line) > max_document_bytes:
                     raise source.too_long(first_row, max_document_bytes, separator)
             position += len(line)

@@ -158,6 +158,14 @@ def test_not_utf8_names_line_and_offset(tmp_path, separator):
     assert "a.txt:4: not UTF-8 (byte 0xe9 at offset 15" in message
 
 
+def test_lines_that_end_with_cr_alone_are_refused_rather_than_one_document(tmp_path):
+    told = "a.txt:1: its lines end with CR alone"
+    assert told in read_error(write(tmp_path / "a.txt", b"one\rtwo\r\rthree\r"))
+    (one,) = read(write(tmp_path / "a.txt", b"50 %\r100 %"))
+    assert one.text == "50 %\r100 %"
+    assert len(read(write(tmp_path / "a.txt", b"a\rb\rc\n\nd"))) == 2
+
+
 def test_a_text_may_begin_as_other_files_do(tmp_path):
     for text in ("PAR1 is a receptor.", "BZh is a word.", "%PDF as a word"):
         assert [one.text for one in read(write(tmp_path / "a.txt", text))] == [text]

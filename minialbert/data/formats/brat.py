@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from minialbert.data.cells import between
 from minialbert.data.formats.documents import Document, Entity, Reading
 from minialbert.data.table_files import file_error, numbered_lines, read_text
 from minialbert.errors import UserError, quoted
@@ -54,10 +57,24 @@ def read(folder: Path, reading: Reading) -> Iterator[Document]:
                 others.append(line)
             elif line.strip():
                 raise file_error(path, row, f"expected T1<TAB>TYPE START END<TAB>text, found {quoted(line)}")
+        if beside.read_bytes().startswith(codecs.BOM_UTF8):
+            entities = _behind_mark(entities, text, str(path), reading)
         name = path.relative_to(folder).with_suffix("").as_posix()
         meta = {"brat": others} if others else {}
         yield Document(text, tuple(entities), id=name, meta=meta, place=str(path))
     reading.left_out["texts without an .ann file"] += len(texts)
+
+
+def _behind_mark(entities: list[Entity], text: str, place: str, reading: Reading) -> list[Entity]:
+    """Returns the entities of a text that begins with a mark of byte order, which brat itself counts as a character."""
+    moved = [replace(one, parts=tuple((start - 1, end - 1) for start, end in one.parts)) for one in entities]
+    given, other = (
+        sum(one.quote is not None and between(text, one.parts).split() == one.quote.split() for one in way)
+        for way in (entities, moved)
+    )
+    if other > given:
+        reading.notes.append(f"{place}: offsets count the mark of byte order, and are read so")
+    return moved if other > given else entities
 
 
 class _Names(dict[str, str]):

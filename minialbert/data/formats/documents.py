@@ -12,7 +12,7 @@ from typing import Any
 
 from minialbert_runtime.words import Span
 
-from minialbert.data.cells import Quotes
+from minialbert.data.cells import Quotes, between
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, failing_as, shown
 
@@ -104,8 +104,7 @@ def checked(documents: Iterable[Document], reading: Reading) -> list[Document]:
             if not entity.parts or not all(0 <= start < end <= size for start, end in entity.parts):
                 wrong = f"is empty or outside the text, which has {size} characters"
                 raise UserError(f"{place}: the entity {where} ({shown(entity.label)}) {wrong}")
-            there = " ".join(document.text[start:end] for start, end in entity.parts)
-            if not there.strip():
+            if not between(document.text, entity.parts).strip():
                 raise UserError(f"{place}: the entity {where} ({shown(entity.label)}) holds only whitespace")
             entities.append(entity)
         found.append(document if document.entities is None else replace(document, entities=tuple(entities)))

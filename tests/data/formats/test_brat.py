@@ -87,6 +87,15 @@ def test_an_empty_text_is_kept_by_files_and_left_out_by_tasks(tmp_path):
     assert [one.text for one in read_documents(made.output, [])["train"]] == ["a b c", ""]
 
 
+def test_a_mark_of_byte_order_is_counted_or_not_as_quotes_show(tmp_path):
+    put(tmp_path, "a", "\ufeffEbola is a virus", "T1\tV 1 6\tEbola", "T2\tV 12 17")
+    put(tmp_path, "b", "\ufeffEbola is a virus", "T1\tV 0 5\tEbola", "T2\tV 11 16\tvirus")
+    notes = []
+    for one in read_documents(tmp_path, notes)["train"]:
+        assert [one.text[span.start : span.end] for span in one.spans] == ["Ebola", "virus"]
+    assert notes[0] == f"train: {tmp_path / 'a.ann'}: offsets count the mark of byte order, and are read so"
+
+
 def test_folders_at_any_depth_are_one_rule(tmp_path):
     for split in ("train", "dev"):
         for patient in ("1", "2"):

@@ -182,3 +182,18 @@ def test_several_choices_in_csv_and_texts_that_nobody_chose_for(tmp_path):
     short = [short[0] | {"topic": "x"}, short[1] | {"topic": {"choices": ["x", "y"]}}, short[2]]
     rows = load_table(put(tmp_path / "b.json", short), "multi-label", columns={"label": "topic"})
     assert [row.label for row in rows.splits["train"]] == [("x",), ("x", "y")]
+
+
+def test_tasks_in_memory_are_those_of_a_file(tmp_path):
+    path = put(tmp_path / "a.json", TASKS)
+    assert read_documents(TASKS, [])["train"] == read_documents(path, [])["train"]
+    named = load_table(TASKS, "token", columns={"text": "note"})
+    assert named.columns.startswith("read as Label Studio: text 'note', spans")
+
+
+def test_line_ends_that_it_quotes_as_letters_are_no_difference():
+    one = region(0, 3, "X")
+    one["value"]["text"] = "a\\nb"
+    notes: list[str] = []
+    read_documents([task(1, "a\nb c", by(1, one))], notes)
+    assert notes == ["train: read as Label Studio"]
