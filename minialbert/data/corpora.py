@@ -19,6 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from minialbert.data.cells import missing
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
 from minialbert.data.text_fields import pubmed_texts, separated_texts
@@ -408,7 +409,7 @@ def _texts_of_record(record: Mapping[str, Any], source: Source, row: int, fields
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str, option: str) -> str:
     if text_field not in record:
         raise source.error(row, f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})")
-    text = "" if record[text_field] is None else record[text_field]  # as an empty cell of csv and Parquet
+    text = "" if missing(record[text_field]) else record[text_field]  # as an empty cell of csv and Parquet
     if not isinstance(text, str):
         raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
     # JSON can spell half of a surrogate pair, which is not text and which no tokenizer takes.

@@ -157,8 +157,8 @@ def annotated(table: Table, split: str, column: str, notes: list[str], *, one_cl
     kept = [
         (row, cells)
         for row, cells in table.rows
-        if cells.get(column) not in lacks
-        or not (DOCUMENT in cells or (table.format and column in table.columns and column != "spans"))
+        if not (DOCUMENT in cells or (table.format and column in table.columns and column != "spans"))
+        or cells.get(column) not in lacks
     ]
     if kept and (left_out := len(table.rows) - len(kept)):
         texts = "1 text left out that has" if left_out == 1 else f"{left_out:,} texts left out that have"

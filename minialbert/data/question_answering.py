@@ -59,7 +59,11 @@ class QuestionAnswering(TaskType):
             else:
                 texts, starts = ([one[key] for one in found] for key in ("text", "answer_start"))
             whole = all(not isinstance(start, bool) and float(start).is_integer() for start in starts)
-            if len(texts) == len(starts) and whole and all(isinstance(text, str) and text for text in texts):
+            if (
+                len(texts) == len(starts)
+                and whole
+                and all(isinstance(text, str) and text.strip() for text in texts)
+            ):
                 return Gold(texts, list(map(int, starts)))
         except (LookupError, OverflowError, TypeError, ValueError):
             pass

@@ -18,7 +18,7 @@ from minialbert_runtime.answers import TextModel
 from minialbert_runtime.folder import is_exported
 from numpy.typing import NDArray
 
-from minialbert.data.cells import score_of
+from minialbert.data.cells import missing, score_of
 from minialbert.data.examples import TextExample
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, read_table
@@ -285,9 +285,9 @@ def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
         if score > 0:
             relevant.setdefault(query, set()).add(document)
     answers = set[str]().union(*relevant.values())
-    for missing, side in ((relevant.keys() - asked, "query"), (answers - texts.keys(), "document")):
-        if missing:
-            raise UserError(f"{name}: {len(missing):,} judged ids have no {side}, as {quoted(min(missing))}")
+    for absent, side in ((relevant.keys() - asked, "query"), (answers - texts.keys(), "document")):
+        if absent:
+            raise UserError(f"{name}: {len(absent):,} judged ids have no {side}, as {quoted(min(absent))}")
     notes = [f"{name}: judgments above 1 count as 1"] if highest > 1 else []
     if unanswered := asked.keys() - relevant:
         none = f"{len(unanswered):,} of {len(asked):,} queries"
@@ -337,7 +337,7 @@ def _tables(data: LabelledData, split: str | None) -> tuple[str, str, list[Table
     if isinstance(data, str | Path):
         folder = Path(data).expanduser()
         sides = [folder / "queries.jsonl", folder / "corpus.jsonl"]
-        there = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
+        there = {file.stem: file for file in sorted((folder / "qrels").glob("[!.]*.tsv"))}
         if not there or not all(file.is_file() for file in sides):
             raise UserError(f"{folder}: expected qrels/test.tsv beside corpus.jsonl and queries.jsonl")
         chosen = split or next((one for one in ("test", "dev") if one in there), min(there))
@@ -372,7 +372,7 @@ def _texts(table: Table) -> dict[str, str]:
         key, text = (_cell(table, row, cells, name) for name in ("_id", "text"))
         if key in texts:
             raise table.error(row, f"the id {quoted(key)} stands on an earlier line too")
-        texts[key] = f"{cells.get('title') or ''} {text}".strip()
+        texts[key] = f"{'' if missing(title := cells.get('title')) else title} {text}".strip()
     return texts
 
 

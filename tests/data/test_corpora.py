@@ -261,10 +261,9 @@ def test_jsonl(tmp_path):
     assert documents == [Document("one\r\ntwo", 1), Document("half ?", 4)]
     assert stats.skipped == 2
     stats = ReadStats()
-    assert read(write(tmp_path / "n.jsonl", '{"text": null}\n{"text": "x"}'), stats=stats) == [
-        Document("x", 2)
-    ]
-    assert stats.skipped == 1  # as an empty cell of csv or Parquet
+    path = write(tmp_path / "n.jsonl", '{"text": null}\n{"text": NaN}\n{"text": "x"}')
+    assert read(path, stats=stats) == [Document("x", 3)]
+    assert stats.skipped == 2  # as an empty cell of csv or Parquet
     assert read(write(tmp_path / "b.jsonl", '{"body": "x"}'), text_field="body") == [Document("x", 1)]
 
 

@@ -69,6 +69,7 @@ def test_without_unanswerable_questions_a_model_learns_to_answer_always():
     [
         ({"answers": [("city", 3)]}, "paragraph 1, question q0: the answer 'city' does not stand at character 3, but"),
         ({"answers": [("", 0)]}, "question q0: expected answers as {'text': [...], 'answer_start': [...]}"),
+        ({"answers": [(" ", 3)]}, "question q0: expected answers as {'text': [...], 'answer_start': [...]}"),
         ({"flat": {"text": ["king"], "answer_start": [None]}}, "each a text and where it starts; found"),
         ({"flat": {"text": ["king"], "answer_start": []}}, "each a text and where it starts; found"),
         ({"flat": {"text": ["king"], "answer_start": [2.5]}}, "each a text and where it starts; found"),

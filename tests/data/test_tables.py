@@ -475,6 +475,11 @@ def test_what_pandas_has_for_a_missing_cell_is_none():
         assert load_table(given, "token").splits["test"][0].tags is None
 
 
+def test_rows_that_hold_frames_are_told():
+    with pytest.raises(UserError, match="row 1: expected a class as text or integer, found"):
+        load_table(pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}).groupby("label"), "single-label")
+
+
 def test_hidden_files_are_no_tables(tmp_path):
     for name in ("a.csv", "train.csv"):
         write(tmp_path / name[0] / name, "text,label\na,x\nb,y\n")
