@@ -409,7 +409,9 @@ def _texts_of_record(record: Mapping[str, Any], source: Source, row: int, fields
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str, option: str) -> str:
     if text_field not in record:
         raise source.error(row, f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})")
-    text = "" if missing(record[text_field]) else record[text_field]  # as an empty cell of csv and Parquet
+    text = record[text_field]
+    if not isinstance(text, str) and missing(text):  # as an empty cell of csv and Parquet
+        text = ""
     if not isinstance(text, str):
         raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
     # JSON can spell half of a surrogate pair, which is not text and which no tokenizer takes.
