@@ -48,6 +48,10 @@ def read_lines(
                 raise UserError(
                     f"{name}:{number}: the line has more than {max_characters:,} characters: {SHORTEN}"
                 )
+            if number == 1 and not line.endswith(b"\n") and line.rstrip(b"\r").count(b"\r") > 1:
+                raise UserError(
+                    f"{name}:1: its lines end with CR alone, as on old Macs; expected LF or CR LF"
+                )
             yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"), name, number)
 
 

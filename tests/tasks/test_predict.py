@@ -610,6 +610,7 @@ def test_all_bad_rows_of_all_tables_are_told_before_the_first_text(tmp_path):
     [
         ("a.txt", b"one\ntw\xffo\n", r"a\.txt:2: not UTF-8 \(byte 0xff\)"),
         ("a.txt", "one\n".encode("utf-16-le"), r"a\.txt:1: a NUL byte"),
+        ("a.txt", b"one\rtwo\rthree\r", r"a\.txt:1: its lines end with CR alone"),
         ("a.csv", b"text\n\xff\n", r"a\.csv:2: not UTF-8"),
         ("a.csv", b"texts,b\nx,y\n", r"a\.csv: no column 'text'; .* 'texts', 'b'"),
         (
